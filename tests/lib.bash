@@ -1,0 +1,103 @@
+# shellcheck shell=bash
+# What every bats file loads: a directory of the test's own ($T), background processes that are stopped by pid, and
+# waiting by polling with a deadline.
+#
+#   PROXYD=PROGRAM    the daemon under test (default: the one just built)
+#   REFERENCE=1       systemd-socket-proxyd instead, to see where it differs
+
+ROOT=$(cd "${BATS_TEST_DIRNAME:-.}/.." && pwd)
+REF=/lib/systemd/systemd-socket-proxyd
+PROXYD=${PROXYD:-$ROOT/proxyd}
+[ -z "${REFERENCE:-}" ] || PROXYD=$REF
+B=$ROOT/build
+export ASAN_OPTIONS=${ASAN_OPTIONS:-abort_on_error=0:exitcode=99} UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+
+setup() {
+	T=$(mktemp -d "${TMPDIR:-/tmp}/proxyd-test.XXXXXX")
+	PIDS=()
+	unset LISTEN_PID LISTEN_FDS LISTEN_FDNAMES NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID SYSTEMD_LOG_LEVEL JOURNAL_STREAM
+}
+
+# Stops what the test left running, and fails if it does not go, or if a sanitizer spoke.
+teardown() {
+	local pid rc=0
+	for pid in "${PIDS[@]}"; do kill -TERM "$pid" 2>/dev/null || :; done
+	for pid in "${PIDS[@]}"; do
+		if ! wait_for -q gone "$pid"; then
+			kill -KILL "$pid" 2>/dev/null || :
+			echo "process $pid did not end" >&2
+			rc=1
+		fi
+		wait "$pid" 2>/dev/null || :
+	done
+	if grep -ls -e 'ERROR: AddressSanitizer' -e 'ERROR: LeakSanitizer' -e 'runtime error:' "$T"/*; then
+		cat "$T"/log* >&2
+		rc=1
+	fi
+	rm -rf "$T"
+	return $rc
+}
+
+# wait_for [-q] COMMAND...: until it succeeds, for 10 s.
+wait_for() {
+	local quiet='' end=$((SECONDS + 10))
+	if [ "$1" = -q ]; then quiet=1; shift; fi
+	until "$@" >/dev/null 2>&1; do
+		if [ "$SECONDS" -ge "$end" ]; then
+			[ -n "$quiet" ] || echo "waited in vain for: $*" >&2
+			return 1
+		fi
+		sleep 0.02
+	done
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null || [ "$(state "$1")" = Z ]; }
+state() { sed 's/.*) //; s/ .*//' "/proc/$1/stat"; }
+says() { grep -qs -- "$2" "$1"; } # FILE PATTERN
+
+# run_bg COMMAND...: in the background, without bats' descriptor 3; its pid in $PID.
+run_bg() {
+	"$@" 3>&- &
+	PID=$!
+	PIDS+=("$PID")
+}
+
+# start SOCKET... -- ARG...: the daemon with sockets passed in, log in $T/log; $ADDR[n] are the sockets' addresses,
+# $PROXY its pid.
+start() {
+	local activate=()
+	while [ "$1" != -- ]; do activate+=("$1"); shift; done
+	shift
+	rm -f "$T/addr"
+	run_bg "$B/activate" -f "$T/addr" "${activate[@]}" -- "$PROXYD" "$@" </dev/null >"$T/out" 2>"$T/log"
+	PROXY=$PID
+	wait_for test -e "$T/addr" || { cat "$T/log" >&2; return 1; }
+	mapfile -t ADDR <"$T/addr"
+}
+
+# backend ADDR OP...: a scripted server (tests/tools/peer.c), its address in $BACK, its pid in $BACKEND.
+backend() {
+	local out
+	out=$T/backend.$RANDOM
+	run_bg "$B/peer" ${BACKEND_FLAGS:-} listen "$@" >"$out" 2>"$out.err"
+	BACKEND=$PID
+	wait_for says "$out" '^listening ' || { cat "$out.err" >&2; return 1; }
+	BACK=$(sed -n 's/^listening //p' "$out")
+}
+
+# ends PID: waits for it, and gives its exit status.
+ends() {
+	wait_for gone "$1" || return 125
+	local rc=0
+	wait "$1" || rc=$?
+	return "$rc"
+}
+
+# Milliseconds of CPU a process has used.
+cpu_ms() {
+	local stat
+	stat=$(sed 's/.*) //' "/proc/$1/stat")
+	# shellcheck disable=SC2086
+	set -- $stat
+	echo $((($12 + $13) * 1000 / $(getconf CLK_TCK)))
+}
