@@ -1,0 +1,199 @@
+/*
+ * resolve.c - names to addresses, off the loop.
+ *
+ * getaddrinfo(3) may take many seconds and cannot be interrupted, so a helper thread calls it; the thread starts with
+ * the first name that is needed and stays.  A lookup is either idle or busy.  Busy, it belongs to the thread, all but
+ * its list of waiting connections, which only the loop touches: so a connection that asks for a name that is being
+ * looked up just joins the list, and one that leaves takes itself off.
+ *
+ *      loop: ask --(asked, condition)--> thread: getaddrinfo --(answered, eventfd)--> loop: done() for each that waits
+ *
+ * A good answer is kept.  It serves again, with a warning, when a later lookup fails: a name server that is down should
+ * not take the service with it.
+ */
+#include "proxyd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* Name service modules of glibc take more stack than our own code would; musl's default is 128 KiB. */
+enum { STACK_SIZE = 256 * 1024, ADDRESSES_MAX = 64 };
+
+struct answer *answer_new(unsigned count)
+{
+	struct answer *a = calloc(1, sizeof(*a) + count * sizeof(a->address[0]));
+
+	if (a != NULL) {
+		a->refs = 1;
+		a->count = count;
+	}
+	return a;
+}
+
+struct answer *answer_ref(struct answer *a)
+{
+	a->refs++;
+	return a;
+}
+
+void answer_unref(struct answer *a)
+{
+	if (a != NULL && --a->refs == 0)
+		free(a);
+}
+
+static void look_up(struct lookup *lk)
+{
+	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
+	unsigned count = 0;
+
+	lk->fresh = NULL;
+	errno = 0;
+	lk->error = getaddrinfo(lk->host, lk->service, &hints, &list);
+	if (lk->error != 0)
+		return;
+	for (struct addrinfo *i = list; i != NULL && count < ADDRESSES_MAX; i = i->ai_next)
+		count += i->ai_addrlen <= sizeof(struct sockaddr_in6);
+	lk->fresh = answer_new(count);
+	if (lk->fresh == NULL || count == 0)
+		lk->error = count == 0 ? EAI_NONAME : EAI_MEMORY;
+	unsigned n = 0;
+	for (struct addrinfo *i = list; lk->fresh != NULL && i != NULL && n < count; i = i->ai_next) {
+		if (i->ai_addrlen > sizeof(struct sockaddr_in6))
+			continue;
+		memcpy(&lk->fresh->address[n].any, i->ai_addr, i->ai_addrlen);
+		lk->fresh->address[n++].length = i->ai_addrlen;
+	}
+	freeaddrinfo(list);
+}
+
+static void *helper(void *arg)
+{
+	struct resolver *r = arg;
+
+	for (;;) {
+		pthread_mutex_lock(&r->mutex);
+		while (r->asked == NULL)
+			pthread_cond_wait(&r->wake, &r->mutex);
+		struct lookup *lk = r->asked;
+		r->asked = lk->next;
+		pthread_mutex_unlock(&r->mutex);
+
+		look_up(lk);
+
+		pthread_mutex_lock(&r->mutex);
+		lk->next = r->answered;
+		r->answered = lk;
+		pthread_mutex_unlock(&r->mutex);
+		eventfd_write(r->watch.fd, 1);
+	}
+	return NULL;
+}
+
+/* Keeps what is good, and tells everybody who waits. */
+static void deliver(struct lookup *lk)
+{
+	const char *error = NULL;
+
+	lk->busy = false;
+	if (lk->error == 0) {
+		answer_unref(lk->good);
+		lk->good = lk->fresh;
+	} else {
+		answer_unref(lk->fresh);
+		error = gai_strerror(lk->error);
+		if (lk->good != NULL)
+			log_warning("Failed to resolve host: %s (%s), using its last addresses.", error, lk->host);
+	}
+	lk->fresh = NULL;
+
+	/* done() may ask again: that starts the next lookup, whose waiting list must not be this one. */
+	struct list waiting;
+	list_init(&waiting);
+	while (!list_is_empty(&lk->waiting)) {
+		struct list *first = lk->waiting.next;
+		list_remove(first);
+		list_add(&waiting, first);
+	}
+	while (!list_is_empty(&waiting)) {
+		struct conn *c = container_of(waiting.next, struct conn, waiting);
+		list_remove(&c->waiting);
+		lk->done(c, lk->good, error);
+	}
+}
+
+static void answered(struct watch *w, uint32_t events)
+{
+	struct resolver *r = container_of(w, struct resolver, watch);
+	eventfd_t count;
+
+	(void)events;
+	eventfd_read(w->fd, &count);
+	pthread_mutex_lock(&r->mutex);
+	struct lookup *lk = r->answered;
+	r->answered = NULL;
+	pthread_mutex_unlock(&r->mutex);
+	while (lk != NULL) {
+		struct lookup *next = lk->next;
+		deliver(lk);
+		lk = next;
+	}
+}
+
+int resolve_init(struct resolver *r, struct loop *l)
+{
+	r->loop = l;
+	r->started = false;
+	r->asked = r->answered = NULL;
+	r->watch = (struct watch){.fd = -1, .events = WATCH_AWAY, .handle = answered};
+	int e = pthread_mutex_init(&r->mutex, NULL);
+	return e != 0 ? -e : -pthread_cond_init(&r->wake, NULL);
+}
+
+static int start(struct resolver *r)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	if (r->watch.fd < 0) {
+		r->watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (r->watch.fd < 0)
+			return -errno;
+	}
+	int e = -loop_watch(r->loop, &r->watch, EPOLLIN);
+	if (e == 0)
+		e = pthread_attr_init(&attr);
+	if (e != 0)
+		return -e;
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	e = pthread_create(&thread, &attr, helper, r);
+	pthread_attr_destroy(&attr);
+	r->started = e == 0;
+	return -e;
+}
+
+int resolve_ask(struct lookup *lk, struct conn *c)
+{
+	struct resolver *r = lk->resolver;
+
+	if (!r->started) {
+		int e = start(r);
+		if (e < 0)
+			return e;
+	}
+	list_add(&lk->waiting, &c->waiting);
+	if (lk->busy)
+		return 0;
+	lk->busy = true;
+	pthread_mutex_lock(&r->mutex);
+	lk->next = r->asked;
+	r->asked = lk;
+	pthread_cond_signal(&r->wake);
+	pthread_mutex_unlock(&r->mutex);
+	return 0;
+}
