@@ -19,7 +19,6 @@
 #include "proxyd.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,12 +160,12 @@ uint32_t forward_mask(const struct conn *c, int s)
 	return mask == 0 && e->hung ? WATCH_AWAY : mask;
 }
 
-/* Bytes written to an end that its peer's kernel has not taken yet. */
+/* Bytes written to an end that its peer's kernel has not taken yet: SIOCOUTQ of tcp(7), by the name that libc has. */
 static bool is_unsent(const struct end *e)
 {
 	int queued = 0;
 
-	return !e->is_unix && e->error == 0 && ioctl(e->watch.fd, SIOCOUTQ, &queued) == 0 && queued > 0;
+	return !e->is_unix && e->error == 0 && ioctl(e->watch.fd, TIOCOUTQ, &queued) == 0 && queued > 0;
 }
 
 static void poll_drain(struct timer *t)
