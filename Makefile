@@ -12,7 +12,8 @@ FLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -pthread $
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 # Where the compiler's own libc is musl, as on Alpine, there is no musl-gcc and no need of one.
 MUSL_CC ?= $(shell command -v musl-gcc || echo $(CC))
-STATIC_FLAGS = -static -Os -s -ffunction-sections -fdata-sections -Wl,--gc-sections
+STATIC_FLAGS = -static -Os -s -flto -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables \
+	-Wl,--gc-sections,-z,noseparate-code,--build-id=none
 
 PREFIX ?= /usr/local
 prefix ?= $(PREFIX)

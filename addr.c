@@ -10,6 +10,7 @@
  * it is long, and ends with what to write instead.  Control characters never get into such a line, nor into a text
  * made from an address: an abstract name is whatever bytes a peer likes.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
 #include <stdarg.h>
@@ -291,13 +292,17 @@ static struct address unmap(const struct address *a)
 
 static const char *write_inet(const struct address *a, char *buf)
 {
-	char host[INET6_ADDRSTRLEN + 1 + IF_NAMESIZE];
-	bool is_v6 = a->any.sa_family == AF_INET6;
-	unsigned port = ntohs(is_v6 ? a->in6.sin6_port : a->in4.sin_port);
+	char host[INET6_ADDRSTRLEN], scope[IF_NAMESIZE + 1] = "";
 
-	if (getnameinfo(&a->any, a->length, host, sizeof host, NULL, 0, NI_NUMERICHOST) != 0)
-		strcpy(host, "?");
-	snprintf(buf, ADDR_TEXT_MAX, is_v6 ? "[%s]:%u" : "%s:%u", host, port);
+	if (a->any.sa_family == AF_INET) {
+		inet_ntop(AF_INET, &a->in4.sin_addr, host, sizeof host);
+		snprintf(buf, ADDR_TEXT_MAX, "%s:%u", host, ntohs(a->in4.sin_port));
+		return buf;
+	}
+	inet_ntop(AF_INET6, &a->in6.sin6_addr, host, sizeof host);
+	if (a->in6.sin6_scope_id != 0 && if_indextoname(a->in6.sin6_scope_id, scope + 1))
+		scope[0] = '%';
+	snprintf(buf, ADDR_TEXT_MAX, "[%s%s]:%u", host, scope, ntohs(a->in6.sin6_port));
 	clean(buf);
 	return buf;
 }

@@ -4,7 +4,7 @@
  * The line goes to stderr as it is.  Where stderr is the journal, which says so by JOURNAL_STREAM holding the device and
  * inode of descriptor 2, each line begins with its priority as <N>.  Where stderr and stdin are the same socket it is the
  * one to be served, because inetd hands it out as descriptors 0, 1 and 2: a line written there would end up in the
- * client's data, so it goes to syslog(3).
+ * client's data, so it goes to /dev/log, as a datagram of the old format of RFC 3164, which leaves the time to the receiver.
  *
  * Level and outlet are the only mutable globals of the program: set once at start, before any thread.
  */
@@ -16,8 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <syslog.h>
 #include <unistd.h>
+
+enum { FACILITY_DAEMON = 3 << 3 };
 
 enum outlet { OUTLET_STDERR, OUTLET_JOURNAL, OUTLET_SYSLOG };
 
@@ -61,7 +62,6 @@ void log_open(void)
 		} else if (S_ISSOCK(err.st_mode) && fstat(STDIN_FILENO, &in) == 0 && in.st_ino == err.st_ino &&
 			   in.st_dev == err.st_dev) {
 			outlet = OUTLET_SYSLOG;
-			openlog("proxyd", LOG_PID, LOG_DAEMON);
 		}
 	}
 
@@ -96,6 +96,8 @@ void log_line(int level, const char *format, ...)
 	int prefix = 0;
 	if (outlet == OUTLET_JOURNAL)
 		prefix = snprintf(line, sizeof(line), "<%d>", level);
+	else if (outlet == OUTLET_SYSLOG)
+		prefix = snprintf(line, sizeof(line), "<%d>proxyd[%d]: ", FACILITY_DAEMON | level, (int)getpid());
 
 	va_list args;
 	va_start(args, format);
@@ -106,7 +108,7 @@ void log_line(int level, const char *format, ...)
 	if (length > sizeof(line) - 2)
 		length = sizeof(line) - 2;
 	if (outlet == OUTLET_SYSLOG) {
-		syslog(level, "%s", line);
+		notify_datagram("/dev/log", line, length);
 	} else {
 		/* One write, so that lines of several processes do not mix.  Nobody is left to tell if it fails. */
 		line[length] = '\n';

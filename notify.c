@@ -12,33 +12,36 @@
 #include <string.h>
 #include <unistd.h>
 
-void notify_send(const char *format, ...)
+void notify_datagram(const char *path, const char *text, size_t size)
 {
-	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
-
-	if (path == NULL || (path[0] != '/' && path[0] != '@') || path[1] == '\0')
-		return;
 	size_t length = strlen(path);
-	if (length > sizeof(un.sun_path) - (path[0] == '/'))
+
+	if ((path[0] != '/' && path[0] != '@') || length < 2 || length > sizeof(un.sun_path) - (path[0] == '/'))
 		return;
 	memcpy(un.sun_path, path, length);
 	if (path[0] == '@')
 		un.sun_path[0] = '\0';
-
-	char text[512];
-	va_list args;
-	va_start(args, format);
-	int n = vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
-	size_t size = n < 0 ? 0 : (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1;
-
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return;
 	sendto(fd, text, size, MSG_NOSIGNAL, (struct sockaddr *)&un,
 	       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
 	close(fd);
+}
+
+void notify_send(const char *format, ...)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	char text[512];
+
+	if (path == NULL)
+		return;
+	va_list args;
+	va_start(args, format);
+	int n = vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	notify_datagram(path, text, n < 0 ? 0 : (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
 }
 
 uint64_t notify_watchdog(void)

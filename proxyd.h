@@ -319,7 +319,7 @@ enum { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARNING = 4, LOG_LEVEL_INFO = 6, LOG_LEVEL
 
 /* Reads SYSTEMD_LOG_LEVEL and JOURNAL_STREAM; a bad level warns. */
 void log_open(void);
-/* True if stderr is the socket on descriptor 0, which is to be served, so that the log goes to syslog(3). */
+/* True if stderr is the socket on descriptor 0, which is to be served, so that the log goes to syslog. */
 bool log_is_client(void);
 bool log_is_debug(void);
 void log_line(int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -330,6 +330,8 @@ void log_line(int level, const char *format, ...) __attribute__((format(printf, 
 
 /* ---- notify.c: sd_notify(3) and sd_watchdog_enabled(3) ------------------------------------------------------- */
 
+/* Sends a datagram to a unix socket, a path or @abstract; nothing happens where nobody listens. */
+void notify_datagram(const char *path, const char *text, size_t size);
 /* Sends assignments, one a line, to NOTIFY_SOCKET; does nothing where there is none or nobody listens. */
 void notify_send(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Half of the watchdog's period, at least 1; SPAN_INFINITY if no watchdog waits for this process. */
