@@ -67,6 +67,13 @@ void forward_stop(struct conn *c)
 
 static void watch_silence(struct conn *c);
 
+/* Keeps the error that tells most: EPIPE only says that there was one before, or a regular end. */
+static void note(struct end *e, int error)
+{
+	if (e->error == 0 || e->error == EPIPE)
+		e->error = error;
+}
+
 static uint32_t room(const struct flow *f)
 {
 	return f->ring.memory == NULL ? UINT32_MAX : ring_room(&f->ring);
@@ -91,7 +98,7 @@ static bool fill(struct conn *c, int s)
 	if (n < 0 && errno == EAGAIN)
 		return false;
 	if (n < 0)
-		c->end[s].error = errno;
+		note(&c->end[s], errno);
 	f->state = FLOW_ENDED;
 	c->since = c->worker->loop.now;
 	watch_silence(c);
@@ -111,7 +118,7 @@ static bool drain(struct conn *c, int s)
 			if (errno == EINTR)
 				continue;
 			if (errno != EAGAIN)
-				c->end[!s].error = errno;
+				note(&c->end[!s], errno);
 			return false;
 		}
 		ring_take(&f->ring, (uint32_t)n);
@@ -240,7 +247,7 @@ static void handle(struct conn *c, int s, uint32_t events)
 		e->hung = true;
 		/* This takes the error away from the next read, which then gives what is left and after it 0. */
 		if (getsockopt(e->watch.fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error != 0)
-			e->error = error;
+			note(e, error);
 	}
 	if (c->state == CONN_DRAIN) {
 		poll_drain(&c->timer);
