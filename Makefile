@@ -28,8 +28,8 @@ INSTALL ?= install
 
 LEAVES = ring wheel span addr
 DAEMON = log notify listenfds listen loop resolve forward connect conn accept options proxyd
-UNITS = ring wheel span addr forward
-TOOLS = activate peer torture
+UNITS = ring wheel span addr listenfds forward
+TOOLS = activate peer torture alone
 PROGRAMS = $(UNITS:%=build/%_test) $(TOOLS:%=build/%) build/demo
 
 proxyd: $(LEAVES:%=build/%.o) $(DAEMON:%=build/%.o)

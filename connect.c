@@ -63,6 +63,12 @@ static void fail(struct conn *c, const char *what, const char *error)
 	conn_close(c, CONN_WHY_UNREACHED);
 }
 
+/* Those are errors of socket(2), not of connect(2). */
+static bool is_of_socket(int error)
+{
+	return error == EMFILE || error == ENFILE || error == EAFNOSUPPORT || error == ENOBUFS || error == ENOMEM;
+}
+
 static void end_round(struct conn *c)
 {
 	struct loop *l = &c->worker->loop;
@@ -70,8 +76,7 @@ static void end_round(struct conn *c)
 	uint64_t limit = patience(c, error), spent = l->now - c->since;
 
 	if (spent >= limit) {
-		fail(c, error == EMFILE || error == ENFILE ? "get remote socket" : "connect to remote host",
-		     strerror(error));
+		fail(c, is_of_socket(error) ? "get remote socket" : "connect to remote host", strerror(error));
 		return;
 	}
 	c->backoff = c->backoff == 0 ? BACKOFF_MIN : c->backoff * 2 > BACKOFF_MAX ? BACKOFF_MAX : c->backoff * 2;

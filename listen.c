@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,15 +37,18 @@ static int remove_stale(const struct address *a)
 	return unlink(a->un.sun_path) == 0 ? 0 : -errno;
 }
 
-static int open_at(const struct address *a)
+/* is_both: the address of all addresses means those of IPv4 too, whatever net.ipv6.bindv6only says. */
+static int open_at(const struct address *a, bool is_both)
 {
 	int fd = socket(a->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
 
-	int one = 1, r;
+	int one = 1, zero = 0, r;
 	if (a->any.sa_family != AF_UNIX)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (is_both)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
 	if (bind(fd, &a->any, a->length) < 0) {
 		r = -errno;
 		/* A directory entry that is already there reads EADDRINUSE, for any kind of file. */
@@ -68,7 +70,7 @@ fail:
 	return r;
 }
 
-static const char *remedy(int error)
+static const char *remedy(int error, bool is_unix)
 {
 	switch (error) {
 	case EADDRINUSE:
@@ -78,7 +80,8 @@ static const char *remedy(int error)
 	case EADDRNOTAVAIL:
 		return "; this machine has no such address";
 	case EACCES:
-		return "; it takes other rights, or a port from 1024 on";
+		return is_unix ? "; it takes other rights, or another directory"
+			       : "; it takes other rights, or a port from 1024 on";
 	case ENOENT:
 		return "; make the directory first";
 	default:
@@ -93,31 +96,40 @@ int listen_open(struct listener *l, const char *text, char why[ADDR_WHY_MAX])
 	if (r < 0)
 		return r;
 
-	int fd = open_at(&a);
+	bool is_port = a.any.sa_family == AF_INET6 && strchr(text, ':') == NULL;
+	int fd = open_at(&a, is_port);
 	/* A port alone means every address; where the kernel has no IPv6 those are the IPv4 ones. */
-	if (fd == -EAFNOSUPPORT && a.any.sa_family == AF_INET6 && text[0] != '[') {
+	if (fd == -EAFNOSUPPORT && is_port) {
 		in_port_t port = a.in6.sin6_port;
 		a = (struct address){.length = sizeof(a.in4), .in4 = {.sin_family = AF_INET, .sin_port = port}};
-		fd = open_at(&a);
+		fd = open_at(&a, false);
 	}
 	if (fd < 0) {
-		snprintf(why, ADDR_WHY_MAX, "Failed to listen on %.100s: %s%s", text, strerror(-fd), remedy(-fd));
+		snprintf(why, ADDR_WHY_MAX, "Failed to listen on %.100s: %s%s", text, strerror(-fd),
+			 remedy(-fd, a.any.sa_family == AF_UNIX));
 		return fd;
 	}
 
 	l->watch.fd = fd;
 	l->is_unix = a.any.sa_family == AF_UNIX;
 	l->name = text;
-	if (l->is_unix && a.un.sun_path[0] == '/')
-		l->unlink_path = strdup(a.un.sun_path);
+	l->is_own = true;
+	struct stat st;
+	if (l->is_unix && a.un.sun_path[0] == '/' && lstat(text, &st) == 0) {
+		l->has_file = true;
+		l->device = st.st_dev;
+		l->inode = st.st_ino;
+	}
 	return 0;
 }
 
 void listen_close(struct listener *l)
 {
+	struct stat st;
+
 	loop_close(&l->watch);
-	if (l->unlink_path != NULL)
-		unlink(l->unlink_path);
-	free(l->unlink_path);
-	l->unlink_path = NULL;
+	/* Somebody else may have taken the path over meanwhile. */
+	if (l->has_file && lstat(l->name, &st) == 0 && st.st_dev == l->device && st.st_ino == l->inode)
+		unlink(l->name);
+	l->has_file = false;
 }

@@ -25,7 +25,7 @@ struct service {
 	struct watch signals;
 	struct timer watchdog, deadline;
 	uint64_t watchdog_period;
-	bool is_cut; /* the end comes with connections left */
+	unsigned left; /* connections at the first SIGTERM */
 };
 
 /* ---- sockets ---- */
@@ -134,37 +134,61 @@ static void raise_descriptor_limit(const struct worker *w)
 
 /* ---- signals and the end ---- */
 
-static void cut(struct service *s)
+static void log_status(const struct worker *w)
 {
-	s->is_cut = true;
-	s->worker.is_finished = true;
+	uint64_t bytes[2] = {w->count.bytes[CLIENT], w->count.bytes[TARGET]};
+
+	for (const struct list *l = w->live.next; l != &w->live; l = l->next) {
+		const struct conn *c = container_of(l, struct conn, link);
+		bytes[CLIENT] += c->flow[CLIENT].bytes;
+		bytes[TARGET] += c->flow[TARGET].bytes;
+	}
+	log_info("Status: %u connections now, %u at the peak, %llu in total; %llu bytes from clients, %llu from the "
+		 "target; %llu refused, %llu failed.", w->count.now, w->count.peak, (unsigned long long)w->count.total,
+		 (unsigned long long)bytes[CLIENT], (unsigned long long)bytes[TARGET],
+		 (unsigned long long)w->count.refused, (unsigned long long)w->count.failed);
 }
 
+static void close_listeners(struct worker *w, bool only_own)
+{
+	for (unsigned i = 0; i < w->listener_count; i++)
+		if (w->listeners[i].is_own || !only_own)
+			listen_close(&w->listeners[i]);
+}
+
+/* Nobody new: our own sockets are closed, so that clients are told at once; passed ones are left to who passed them. */
 static void end_in_order(struct service *s)
 {
 	struct worker *w = &s->worker;
 
 	if (w->is_stopping) {
-		cut(s);
+		w->is_finished = true;
 		return;
 	}
-	notify_send("STOPPING=1\nSTATUS=Stopping, %u connections left.", w->count.now);
+	s->left = w->count.now;
+	notify_send("STOPPING=1\nSTATUS=Stopping, %u connections left.", s->left);
 	accept_stop(w);
+	close_listeners(w, true);
 	loop_after(&w->loop, &s->deadline, s->config.shutdown_timeout);
 }
 
 static void past_deadline(struct timer *t)
 {
-	cut(container_of(t, struct service, deadline));
+	container_of(t, struct service, deadline)->worker.is_finished = true;
 }
 
 static void handle_signal(struct watch *w, uint32_t events)
 {
+	struct service *s = container_of(w, struct service, signals);
 	struct signalfd_siginfo info;
 
 	(void)events;
-	while (read(w->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-		end_in_order(container_of(w, struct service, signals));
+	while (read(w->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		if (info.ssi_signo == SIGUSR1)
+			log_status(&s->worker);
+		else
+			end_in_order(s);
+	}
 }
 
 static int watch_signals(struct service *s)
@@ -177,6 +201,7 @@ static int watch_signals(struct service *s)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	s->deadline.fire = past_deadline;
 	s->signals = (struct watch){.events = WATCH_AWAY, .handle = handle_signal};
@@ -194,9 +219,10 @@ static void feed_watchdog(struct timer *t)
 
 /* ---- start, loop, exit status ---- */
 
-static int init_worker(struct worker *w, const struct config *c)
+static int init_worker(struct worker *w)
 {
-	w->config = c;
+	const struct config *c = w->config;
+
 	list_init(&w->live);
 	list_init(&w->dead);
 	w->lookup = (struct lookup){.host = c->target.host, .service = c->target.service, .resolver = &w->resolver};
@@ -217,9 +243,9 @@ static void announce(const struct worker *w)
 	char text[ADDR_TEXT_MAX];
 
 	/* Only our own are said aloud: whoever passed the others knows them. */
-	for (unsigned i = w->listener_count - w->config->listen_count; i < w->listener_count; i++) {
+	for (unsigned i = 0; i < w->listener_count; i++) {
 		a.length = sizeof(a.un);
-		if (getsockname(w->listeners[i].watch.fd, &a.any, &a.length) == 0)
+		if (w->listeners[i].is_own && getsockname(w->listeners[i].watch.fd, &a.any, &a.length) == 0)
 			log_info("Listening on %s, forwarding to %s.", addr_text(&a, text), w->config->target.text);
 	}
 	notify_send("READY=1\nSTATUS=Serving %u socket%s, forwarding to %s.", w->listener_count,
@@ -230,13 +256,15 @@ static int start(struct service *s, bool is_stdin_socket)
 {
 	struct worker *w = &s->worker;
 
-	int r = init_worker(w, &s->config);
-	if (r == 0)
-		r = take_sockets(w, is_stdin_socket);
+	/* Before anything else is opened: it could stand where a socket should have been passed. */
+	w->config = &s->config;
+	int r = take_sockets(w, is_stdin_socket);
 	if (r < 0)
 		return r;
 	raise_descriptor_limit(w);
-	r = watch_signals(s);
+	r = init_worker(w);
+	if (r == 0)
+		r = watch_signals(s);
 	if (r == 0)
 		r = accept_start(w);
 	if (r < 0) {
@@ -250,16 +278,18 @@ static int start(struct service *s, bool is_stdin_socket)
 	return 0;
 }
 
+/* Who gave connections time to finish wants to know if it was too short; who gave none has asked for the cut. */
 static int finish(struct service *s)
 {
 	struct worker *w = &s->worker;
-
-	if (!w->is_stopping)
-		notify_send("STOPPING=1\nSTATUS=Idle, exiting.");
 	unsigned cuts = conn_close_all(w);
+
 	conn_reap(w);
-	for (unsigned i = 0; i < w->listener_count; i++)
-		listen_close(&w->listeners[i]);
+	close_listeners(w, false);
+	if (w->is_stopping)
+		log_info("Stopped: %u connections finished, %u were cut.", s->left - cuts, cuts);
+	else
+		notify_send("STOPPING=1\nSTATUS=Idle, exiting.");
 	return cuts > 0 && s->config.shutdown_timeout > 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -271,10 +301,11 @@ int main(int argc, char **argv)
 
 	log_open();
 	int status = options_parse(&service.config, argc, argv);
-	if (status >= 0)
-		return status;
-	int r = start(&service, is_stdin_socket);
+	if (status == 0)
+		return EXIT_SUCCESS;
+	int r = status < 0 ? start(&service, is_stdin_socket) : -EINVAL;
 	if (r < 0) {
+		close_listeners(w, false);
 		notify_send("ERRNO=%d", -r);
 		return EXIT_FAILURE;
 	}

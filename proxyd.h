@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <sys/un.h>
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
@@ -187,9 +188,9 @@ struct lookup {
 struct resolver {
 	struct loop *loop;
 	struct watch watch; /* an eventfd: answers are ready */
-	bool started;
+	int asked_fd;       /* an eventfd: the thread has work */
+	bool is_started;
 	pthread_mutex_t mutex;
-	pthread_cond_t wake;
 	struct lookup *asked, *answered; /* under the mutex */
 };
 
@@ -197,8 +198,11 @@ struct listener {
 	struct watch watch;
 	struct worker *worker;
 	const char *name;   /* FileDescriptorName=, or as written in --listen=; never NULL */
-	char *unlink_path;  /* a unix socket file of our own making, to be removed at the end; or NULL */
-	bool is_connected;  /* not a listening socket but one client (inetd nowait, Accept=yes) */
+	bool is_own;        /* opened for --listen= */
+	bool has_file;      /* name is a unix socket file of our own making, to be removed at the end */
+	dev_t device;       /* of that file */
+	ino_t inode;
+	bool is_connected;  /* not a listening socket but one client (inetd nowait) */
 	bool is_unix;
 };
 
@@ -369,7 +373,7 @@ enum socket_kind listenfds_kind(int fd, bool *is_unix);
  * nobody serves is replaced.  -errno, with one line in why.
  */
 int listen_open(struct listener *l, const char *text, char why[ADDR_WHY_MAX]);
-/* Closes the listener and removes the socket file it made. */
+/* Closes the listener and removes the socket file it made, if that is still the one.  A second call is harmless. */
 void listen_close(struct listener *l);
 
 /* ---- loop.c: epoll, the clock, the wheel's tick -------------------------------------------------------------- */

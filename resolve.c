@@ -6,7 +6,7 @@
  * its list of waiting connections, which only the loop touches: so a connection that asks for a name that is being
  * looked up just joins the list, and one that leaves takes itself off.
  *
- *      loop: ask --(asked, condition)--> thread: getaddrinfo --(answered, eventfd)--> loop: done() for each that waits
+ *      loop: ask --(asked, eventfd)--> thread: getaddrinfo --(answered, eventfd)--> loop: done() for each that waits
  *
  * A good answer is kept.  It serves again, with a warning, when a later lookup fails: a name server that is down should
  * not take the service with it.
@@ -71,25 +71,35 @@ static void look_up(struct lookup *lk)
 	freeaddrinfo(list);
 }
 
+static void put(struct resolver *r, struct lookup **queue, struct lookup *lk, int fd)
+{
+	pthread_mutex_lock(&r->mutex);
+	lk->next = *queue;
+	*queue = lk;
+	pthread_mutex_unlock(&r->mutex);
+	eventfd_write(fd, 1);
+}
+
+static struct lookup *take_all(struct resolver *r, struct lookup **queue)
+{
+	pthread_mutex_lock(&r->mutex);
+	struct lookup *first = *queue;
+	*queue = NULL;
+	pthread_mutex_unlock(&r->mutex);
+	return first;
+}
+
 static void *helper(void *arg)
 {
 	struct resolver *r = arg;
+	eventfd_t count;
 
-	for (;;) {
-		pthread_mutex_lock(&r->mutex);
-		while (r->asked == NULL)
-			pthread_cond_wait(&r->wake, &r->mutex);
-		struct lookup *lk = r->asked;
-		r->asked = lk->next;
-		pthread_mutex_unlock(&r->mutex);
-
-		look_up(lk);
-
-		pthread_mutex_lock(&r->mutex);
-		lk->next = r->answered;
-		r->answered = lk;
-		pthread_mutex_unlock(&r->mutex);
-		eventfd_write(r->watch.fd, 1);
+	while (eventfd_read(r->asked_fd, &count) == 0 || errno == EINTR) {
+		for (struct lookup *lk = take_all(r, &r->asked), *next; lk != NULL; lk = next) {
+			next = lk->next;
+			look_up(lk);
+			put(r, &r->answered, lk, r->watch.fd);
+		}
 	}
 	return NULL;
 }
@@ -133,37 +143,34 @@ static void answered(struct watch *w, uint32_t events)
 
 	(void)events;
 	eventfd_read(w->fd, &count);
-	pthread_mutex_lock(&r->mutex);
-	struct lookup *lk = r->answered;
-	r->answered = NULL;
-	pthread_mutex_unlock(&r->mutex);
-	while (lk != NULL) {
-		struct lookup *next = lk->next;
+	for (struct lookup *lk = take_all(r, &r->answered), *next; lk != NULL; lk = next) {
+		next = lk->next; /* deliver() may ask again */
 		deliver(lk);
-		lk = next;
 	}
 }
 
 int resolve_init(struct resolver *r, struct loop *l)
 {
 	r->loop = l;
-	r->started = false;
+	r->is_started = false;
+	r->asked_fd = -1;
 	r->asked = r->answered = NULL;
 	r->watch = (struct watch){.fd = -1, .events = WATCH_AWAY, .handle = answered};
-	int e = pthread_mutex_init(&r->mutex, NULL);
-	return e != 0 ? -e : -pthread_cond_init(&r->wake, NULL);
+	return -pthread_mutex_init(&r->mutex, NULL);
 }
 
+/* What was opened stays open if the thread cannot be had: the next need tries again. */
 static int start(struct resolver *r)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 
-	if (r->watch.fd < 0) {
+	if (r->asked_fd < 0)
+		r->asked_fd = eventfd(0, EFD_CLOEXEC);
+	if (r->watch.fd < 0)
 		r->watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (r->watch.fd < 0)
-			return -errno;
-	}
+	if (r->asked_fd < 0 || r->watch.fd < 0)
+		return -errno;
 	int e = -loop_watch(r->loop, &r->watch, EPOLLIN);
 	if (e == 0)
 		e = pthread_attr_init(&attr);
@@ -173,7 +180,7 @@ static int start(struct resolver *r)
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	e = pthread_create(&thread, &attr, helper, r);
 	pthread_attr_destroy(&attr);
-	r->started = e == 0;
+	r->is_started = e == 0;
 	return -e;
 }
 
@@ -181,7 +188,7 @@ int resolve_ask(struct lookup *lk, struct conn *c)
 {
 	struct resolver *r = lk->resolver;
 
-	if (!r->started) {
+	if (!r->is_started) {
 		int e = start(r);
 		if (e < 0)
 			return e;
@@ -190,10 +197,6 @@ int resolve_ask(struct lookup *lk, struct conn *c)
 	if (lk->busy)
 		return 0;
 	lk->busy = true;
-	pthread_mutex_lock(&r->mutex);
-	lk->next = r->asked;
-	r->asked = lk;
-	pthread_cond_signal(&r->wake);
-	pthread_mutex_unlock(&r->mutex);
+	put(r, &r->asked, lk, r->asked_fd);
 	return 0;
 }

@@ -30,7 +30,7 @@ teardown() {
 		fi
 		wait "$pid" 2>/dev/null || :
 	done
-	if grep -ls -e 'ERROR: AddressSanitizer' -e 'ERROR: LeakSanitizer' -e 'runtime error:' "$T"/*; then
+	if grep -ls -e 'ERROR: AddressSanitizer' -e 'ERROR: LeakSanitizer' -e 'runtime error:' "$T"/log* "$T"/out*; then
 		cat "$T"/log* >&2
 		rc=1
 	fi
@@ -99,5 +99,5 @@ cpu_ms() {
 	stat=$(sed 's/.*) //' "/proc/$1/stat")
 	# shellcheck disable=SC2086
 	set -- $stat
-	echo $((($12 + $13) * 1000 / $(getconf CLK_TCK)))
+	echo $(((${12} + ${13}) * 1000 / $(getconf CLK_TCK)))
 }
