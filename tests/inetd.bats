@@ -20,6 +20,13 @@ start_inetd() {
 asks() { "$B/peer" -t 10 connect "$1" send:1:100K shut expectall:2; }
 answers() { BACKEND_FLAGS="-n $1" backend "${2:-127.0.0.1:0}" expectall:1 send:2:3M; }
 
+# fails PID: it ends with status 1.
+fails() {
+	local rc=0
+	ends "$1" || rc=$?
+	[ "$rc" = 1 ]
+}
+
 # hands_all ARG...: a client's socket on 0, 1 and 2, as inetd does it.
 hands_all() {
 	printf '#!/bin/sh\nexec "%s" "$@" 1>&0 2>&0\n' "$PROXYD" >"$T/all"
@@ -103,8 +110,7 @@ hands_all() {
 		# shellcheck disable=SC2086
 		hands_all $args
 		"$B/peer" connect "${ADDR[0]}" closed
-		run ends "$PROXY"
-		[ "$status" = 1 ]
+		fails "$PROXY"
 	done
 }
 
@@ -140,7 +146,6 @@ hands_all() {
 	[ "$status" = 1 ]
 	[[ $output == 'Passed in socket is not a stream socket.'* ]]
 	start -0 udp -- --inetd 127.0.0.1:9
-	run ends "$PROXY"
-	[ "$status" = 1 ]
+	fails "$PROXY"
 	says "$T/log" '^Passed in socket is not a stream socket'
 }
