@@ -21,7 +21,7 @@ setup() {
 # Stops what the test left running, and fails if it does not go, or if a sanitizer spoke.
 teardown() {
 	local pid rc=0
-	for pid in "${PIDS[@]}"; do kill -TERM "$pid" 2>/dev/null || :; done
+	for pid in "${PIDS[@]}"; do kill -TERM "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null || :; done
 	for pid in "${PIDS[@]}"; do
 		if ! wait_for -q gone "$pid"; then
 			kill -KILL "$pid" 2>/dev/null || :

@@ -213,7 +213,8 @@ listen_service() {
 @test "it starts at once on the port where it just ended" {
 	local address
 	BACKEND_FLAGS='-j -n 2' backend 127.0.0.1:0 send:1:1K "until:$T/enough"
-	listen --listen=127.0.0.1:0 "$BACK"
+	# An address of its own, so that nobody is given the port meanwhile.
+	listen --listen="127.1.$((RANDOM % 256)).$((RANDOM % 256)):0" "$BACK"
 	address=${ADDR[0]}
 	# One connection the target ends first, and so does the daemon towards the client: its port is left in TIME-WAIT.
 	touch "$T/enough"
