@@ -34,6 +34,7 @@ static uint32_t wanted(const struct worker *w)
 	return w->is_stopping || w->is_short || is_waiting ? WATCH_AWAY : EPOLLIN;
 }
 
+/* A listener that the kernel has no memory to watch is tried again later. */
 static int update(struct worker *w)
 {
 	int r = 0;
@@ -41,6 +42,8 @@ static int update(struct worker *w)
 	for (unsigned i = 0; i < w->listener_count && r == 0; i++)
 		if (w->listeners[i].watch.fd >= 0)
 			r = loop_watch(&w->loop, &w->listeners[i].watch, wanted(w));
+	if (r < 0)
+		loop_after(&w->loop, &w->short_timer, SECOND);
 	return r;
 }
 

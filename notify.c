@@ -14,6 +14,7 @@
 
 void notify_datagram(const char *path, const char *text, size_t size)
 {
+	static int fd = -1; /* kept: when it is needed most there may be no descriptor left */
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	size_t length = strlen(path);
 
@@ -22,12 +23,10 @@ void notify_datagram(const char *path, const char *text, size_t size)
 	memcpy(un.sun_path, path, length);
 	if (path[0] == '@')
 		un.sun_path[0] = '\0';
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
-		return;
+		fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	sendto(fd, text, size, MSG_NOSIGNAL, (struct sockaddr *)&un,
 	       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
-	close(fd);
 }
 
 void notify_send(const char *format, ...)

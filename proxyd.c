@@ -81,8 +81,10 @@ static int take_sockets(struct worker *w, bool is_stdin_socket)
 		return r;
 	}
 	w->listeners = calloc((size_t)passed.count + c->listen_count + 1, sizeof(*w->listeners));
-	if (w->listeners == NULL)
+	if (w->listeners == NULL) {
+		log_error("Failed to receive sockets from parent. %s", strerror(ENOMEM));
 		return -ENOMEM;
+	}
 	for (unsigned i = 0; i < (unsigned)passed.count + c->listen_count + 1; i++) {
 		w->listeners[i].worker = w;
 		w->listeners[i].watch = (struct watch){.fd = -1, .events = WATCH_AWAY};
