@@ -107,6 +107,24 @@ static void reached(struct conn *c)
 	forward_start(c);
 }
 
+/*
+ * A port that nobody listens on may be the very one that the kernel gives to our own socket, and then TCP connects it to
+ * itself: that is a refusal, too.
+ */
+static bool is_own_mirror(const struct conn *c)
+{
+	const struct address *target = &c->answer->address[c->attempt - 1];
+	struct address own = {.length = sizeof(own.un)};
+
+	if (c->end[TARGET].is_unix || getsockname(c->end[TARGET].watch.fd, &own.any, &own.length) < 0)
+		return false;
+	if (own.any.sa_family == AF_INET)
+		return own.in4.sin_port == target->in4.sin_port &&
+		       own.in4.sin_addr.s_addr == target->in4.sin_addr.s_addr;
+	return own.in6.sin6_port == target->in6.sin6_port &&
+	       memcmp(&own.in6.sin6_addr, &target->in6.sin6_addr, sizeof(own.in6.sin6_addr)) == 0;
+}
+
 static void connected(struct watch *w, uint32_t events)
 {
 	struct conn *c = container_of(w, struct conn, end[TARGET].watch);
@@ -116,6 +134,8 @@ static void connected(struct watch *w, uint32_t events)
 	(void)events;
 	if (getsockopt(w->fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
 		error = errno;
+	if (error == 0 && is_own_mirror(c))
+		error = ECONNREFUSED;
 	if (error == 0) {
 		reached(c);
 		return;

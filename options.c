@@ -142,7 +142,7 @@ static int parse_keepalive(struct config *c)
 	}
 	if (count != NULL)
 		*count++ = '\0';
-	if (!read_seconds(words, &c->keepalive_idle_s) ||
+	if (strlen(optarg) >= sizeof(words) || !read_seconds(words, &c->keepalive_idle_s) ||
 	    (interval != NULL && !read_seconds(interval, &c->keepalive_interval_s)) ||
 	    (count != NULL && (span_count(count, &c->keepalive_count) < 0 || c->keepalive_count == 0 ||
 			       c->keepalive_count > MAX_COUNT)))
