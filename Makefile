@@ -1,6 +1,7 @@
 # make              ./proxyd
 # make demo         shows its main job on loopback
 # make check        installs what the tests need, then runs every test; SAN=1: under ASan and UBSan; CC=clang, CC=musl-gcc
+# make torture      random connections, checked byte for byte; SEED=n TIME=seconds
 # make static       ./proxyd-static: static, stripped, against musl
 # make install      honours DESTDIR, PREFIX and the GNU directory variables; make uninstall
 
@@ -61,6 +62,9 @@ check:
 	@tests/run $(TESTS)
 check-programs: proxyd $(PROGRAMS)
 
+torture: check-programs
+	@tests/torture $(if $(SEED),-s $(SEED)) $(if $(TIME),-t $(TIME))
+
 install: proxyd
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(man8dir) $(DESTDIR)$(bashcompletiondir) $(DESTDIR)$(zshcompletiondir)
 	$(INSTALL) -m 755 proxyd $(DESTDIR)$(bindir)/proxyd
@@ -76,4 +80,4 @@ clean:
 	rm -rf build proxyd proxyd-static
 
 FORCE:
-.PHONY: static demo check check-programs install uninstall clean FORCE
+.PHONY: static demo torture check check-programs install uninstall clean FORCE
