@@ -271,7 +271,9 @@ int options_parse(struct config *c, int argc, char **argv)
 		.half_close_timeout = SPAN_INFINITY,
 	};
 	for (int id; (id = getopt_long(argc, argv, ":c:l:h", options, NULL)) != -1;) {
-		int status = id == '?' || id == ':' ? reject_option(id, argv[optind - 1]) : parse_option(c, id);
+		/* A missing argument leaves optind past the end under musl. */
+		const char *word = argv[(optind < argc ? optind : argc) - 1];
+		int status = id == '?' || id == ':' ? reject_option(id, word) : parse_option(c, id);
 		if (status >= 0)
 			return status;
 	}
