@@ -1,8 +1,10 @@
 #!/usr/bin/env bats
 # Half-closes: a side that has finished sending still gets all that the other has to say, however late.
 #
-# On systemd-socket-proxyd 252 fail: @TODO@
+# On systemd-socket-proxyd 252 fail: every test: it closes both directions as soon as one has ended and is
+# empty, so the reply is lost.
 
+# shellcheck disable=SC2034,SC2153
 load streams
 
 # Nothing, something, a ring, a byte more, and what no buffer holds.
@@ -110,7 +112,7 @@ sums() {
 			[ -e "$T/$front.$back.ok" ] || { rc=1; echo "$(name $front) to $(name $back): $(cat "$T/$front.$back.say")" >&2; }
 		done
 	done
-	return $rc
+	[ $rc = 0 ]
 }
 
 @test "TCP to TCP: socat's client gets the sum that its server computes at the end" { sums tcp tcp; }

@@ -34,12 +34,12 @@ cpu_us() {
 	echo $((all / 1000))
 }
 
-# calm PID: it uses less than 20 ms of CPU in 2 s.
+# calm PID [SECONDS]: it uses less than 20 ms of CPU in 2 s, or less in less.
 calm() {
-	local before
+	local before seconds=${2:-2}
 	before=$(cpu_us "$1")
-	pause 2000
-	between 0 $(($(cpu_us "$1") - before)) 20000
+	pause $((seconds * 1000))
+	between 0 $(($(cpu_us "$1") - before)) $((seconds * 10000))
 }
 
 # Descriptors of a process.

@@ -98,7 +98,7 @@ sweep() {
 	finished "$CLIENTS"
 	[ "$(wc -l <"$T/log")" = 10 ]
 	[ "$(grep -c 'Failed to allocate a connection' "$T/log")" = 10 ]
-	calm "$PROXY"
+	calm "$PROXY" 1
 	kill "$PROXY"
 	ends "$PROXY"
 }
@@ -163,5 +163,5 @@ sweep() {
 	wait_for status_is NOW 0
 	between $((300 - lost)) "$TOTAL" 300
 	[ "$(descriptors "$PROXY")" = "$before" ]
-	calm "$PROXY"
+	calm "$PROXY" 1
 }

@@ -4,8 +4,10 @@
 #
 # A reset that follows an end of stream is none: TCP tells the reader of the end, and the writer of the rest (EPIPE).
 #
-# On systemd-socket-proxyd 252 fail: @TODO@
+# On systemd-socket-proxyd 252 fail: those with a reply after an end, those where both sides send and end, and those
+# where a reset is to be passed on.
 
+# shellcheck disable=SC2153
 load streams
 
 MANY=100 # more than the daemon takes at a time

@@ -5,8 +5,12 @@
 # A unix socket knows no reset: what its peer sees is an end of stream, or ECONNRESET where bytes were left unread.  So
 # where a unix socket is told, either will do; where one tells, it leaves bytes unread, and that is passed on as a reset.
 #
-# On systemd-socket-proxyd 252 fail: @TODO@
+# On systemd-socket-proxyd 252 fail: those where a TCP side is to be told, which it closes in order; those with bytes
+# owed, which it loses when both directions are full; a target that refuses; and those of a full backlog, where a client
+# of a unix target is dropped at once, one that has left is held until the connect ends, and one that has ended its
+# stream gets no reply.  What a client sent that closed is delivered to a TCP target.
 
+# shellcheck disable=SC2153
 load streams
 
 # Within one window, so that the sender's kernel has nothing left to throw away.

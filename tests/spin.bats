@@ -6,7 +6,9 @@
 # All cases run side by side, each with a daemon of its own, and are measured over the same 2 s (setup_file); each test
 # then looks at one of them.
 #
-# On systemd-socket-proxyd 252 fail: @TODO@
+# On systemd-socket-proxyd 252 fail: all but five, where a side closes and the other stalls, and not these either if it is
+# a unix server that closes or if both are unix sockets.  It spins on a side that was reset or hung up; it loses what it
+# held when both directions are full; and a side that shut before the other was done ends the connection.
 
 load streams
 
@@ -113,7 +115,7 @@ setup_file() {
 check() {
 	local file=$D/$1.$2.$3.$4 used
 	cat "$file.say"
-	[ -s "$file.after" ] || { echo "the daemon was gone" >&2; return 1; }
+	[ -s "$file.after" ] || { echo "it did not come to a stall, or the daemon is gone" >&2; return 1; }
 	used=$(($(cat "$file.after") - $(cat "$file.before")))
 	echo "the daemon used $used us of CPU in $WINDOW s"
 	[ "$used" -lt "$MOST_US" ]

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153
 # What the tests of bytes and endings share: a daemon between two scripted peers.
 #
 #   play FRONT BACK SIDE OP... -- OP...
@@ -39,7 +40,10 @@ proxy() {
 	local socket=tcp4
 	[ "$1" = tcp ] || socket=unix:$T/front.$LINKS
 	shift
+	# systemd starts its services so.
+	[ -z "${REFERENCE:-}" ] || trap '' PIPE
 	start "$socket" -- "$@" "$BACK"
+	trap - PIPE
 	# Another daemon may follow: this one's log must not be overwritten.
 	mv "$T/log" "$T/log.$LINKS"
 	FRONT=${ADDR[0]}

@@ -9,7 +9,7 @@ load lib
 
 # torture N OPTION...: N scripts, with proxyd's OPTIONs.
 torture() {
-	TMPDIR=$T "$ROOT/tests/torture" -s 20140101 -n "$1" -- "${@:2}" 3>&- | tee "$T/said"
+	TMPDIR=$T "$ROOT/tests/torture" -s 20140101 -n "$1" -- "${@:2}" 3>&- >"$T/said"
 	grep "^$1 scripts, " "$T/said"
 }
 
