@@ -106,6 +106,12 @@ finished() {
 	return "$rc"
 }
 
+# stop: ends $PROXY.
+stop() {
+	kill "$PROXY"
+	wait_for gone "$PROXY"
+}
+
 # aside: $PROXY is left to itself, and the next start may come; its log is in $T/log.NAME.
 aside() { mv "$T/log" "$T/log.$1"; }
 

@@ -14,14 +14,15 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-abort_on_error=0:exitcode=99} UBSAN_OPTIONS=
 
 setup() {
 	T=$(mktemp -d "${TMPDIR:-/tmp}/proxyd-test.XXXXXX")
-	PIDS=()
+	PIDS=() BACKENDS=0
 	unset LISTEN_PID LISTEN_FDS LISTEN_FDNAMES NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID SYSTEMD_LOG_LEVEL JOURNAL_STREAM
 }
 
 # Stops what the test left running, and fails if it does not go, or if a sanitizer spoke.
 teardown() {
 	local pid rc=0
-	for pid in "${PIDS[@]}"; do kill -TERM "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null || :; done
+	# One that a test has stopped is woken first; after the end is asked for, CONT would disturb LeakSanitizer's own stop.
+	for pid in "${PIDS[@]}"; do kill -CONT "$pid" 2>/dev/null && kill -TERM "$pid" 2>/dev/null || :; done
 	for pid in "${PIDS[@]}"; do
 		if ! wait_for -q gone "$pid"; then
 			kill -KILL "$pid" 2>/dev/null || :
@@ -51,8 +52,14 @@ wait_for() {
 	done
 }
 
-gone() { ! kill -0 "$1" 2>/dev/null || [ "$(state "$1")" = Z ]; }
-state() { sed 's/.*) //; s/ .*//' "/proc/$1/stat"; }
+# state_is PID STATE: as in proc(5), without a fork: it is asked so often that pids would run out and come again.
+state_is() {
+	local stat
+	{ read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+	stat=${stat##*) }
+	[ "${stat%% *}" = "$2" ]
+}
+gone() { ! kill -0 "$1" 2>/dev/null || state_is "$1" Z; }
 says() { grep -qs -- "$2" "$1"; } # FILE PATTERN
 
 # run_bg COMMAND...: in the background, without bats' descriptor 3; its pid in $PID.
@@ -77,8 +84,7 @@ start() {
 
 # backend ADDR OP...: a scripted server (tests/tools/peer.c), its address in $BACK, its pid in $BACKEND.
 backend() {
-	local out
-	out=$T/backend.$RANDOM
+	local out=$T/backend.$((++BACKENDS))
 	run_bg "$B/peer" ${BACKEND_FLAGS:-} listen "$@" >"$out" 2>"$out.err"
 	BACKEND=$PID
 	wait_for says "$out" '^listening ' || { cat "$out.err" >&2; return 1; }

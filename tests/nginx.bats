@@ -131,7 +131,7 @@ work() { # SOCKET NAME
 		{ cat "$T/curl.err" "$T/log"; return 1; }
 	for ((i = 0; i < 100; i++)); do cmp "$D/small" "$T/got/$i"; done
 
-	state "$PROXY"
+	kill -0 "$PROXY"
 	touch "$T/enough"
 	ends "$HOLDER"
 	ends "$PROXY"

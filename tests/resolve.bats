@@ -73,7 +73,7 @@ halt_dns() {
 	kill -STOP "$DNS"
 	wait_for halted
 }
-halted() { [ "$(state "$DNS")" = T ]; }
+halted() { state_is "$DNS" T; }
 eval "lib_$(declare -f teardown)"
 teardown() {
 	[ -z "${DNS:-}" ] || kill -CONT "$DNS" 2>/dev/null || :

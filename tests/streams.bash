@@ -51,7 +51,7 @@ proxy() {
 	REST=$(sockets "$PROXY")
 }
 
-is_resting() { [ "$(readlink "/proc/$PROXY/exe")" != "$(readlink -f "$B/activate")" ] && [ "$(state "$PROXY")" = S ]; }
+is_resting() { [ "$(readlink "/proc/$PROXY/exe")" != "$(readlink -f "$B/activate")" ] && state_is "$PROXY" S; }
 
 # sockets PID: how many it has open.
 sockets() { readlink "/proc/$1/fd"/* | grep -c '^socket:' || :; }
@@ -137,7 +137,7 @@ halt() {
 	kill -STOP "$PROXY"
 	wait_for is_halted
 }
-is_halted() { [ "$(state "$PROXY")" = T ]; }
+is_halted() { state_is "$PROXY" T; }
 resume() { kill -CONT "$PROXY"; }
 
 # Microseconds of CPU that a process has used; nothing if there is no such process.
