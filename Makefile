@@ -2,6 +2,7 @@
 # make demo         shows its main job on loopback
 # make check        installs what the tests need, then runs every test; SAN=1: under ASan and UBSan; CC=clang, CC=musl-gcc
 # make torture      random connections, checked byte for byte; SEED=n TIME=seconds
+# make bench        the same work through proxyd and its peers: a table, bench.tsv, bench.svg; QUICK=1: within 3 minutes
 # make static       ./proxyd-static: static, stripped, against musl
 # make install      honours DESTDIR, PREFIX and the GNU directory variables; make uninstall
 
@@ -65,6 +66,12 @@ check-programs: proxyd $(PROGRAMS)
 torture: check-programs
 	@tests/torture $(if $(SEED),-s $(SEED)) $(if $(TIME),-t $(TIME))
 
+build/load: $(wildcard tests/bench/*.c) tests/bench/load.h build/flags
+	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $(filter %.c,$^) $(LDLIBS)
+
+bench:
+	@tests/bench/run
+
 install: proxyd
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(man8dir) $(DESTDIR)$(bashcompletiondir) $(DESTDIR)$(zshcompletiondir)
 	$(INSTALL) -m 755 proxyd $(DESTDIR)$(bindir)/proxyd
@@ -80,4 +87,4 @@ clean:
 	rm -rf build proxyd proxyd-static
 
 FORCE:
-.PHONY: static demo torture check check-programs install uninstall clean FORCE
+.PHONY: static demo torture bench check check-programs install uninstall clean FORCE

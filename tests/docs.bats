@@ -269,8 +269,7 @@ completes() {
 
 # What a file and the helpers it loads share looks unused, or never set, to a reader of one file (SC2034, SC2154).
 @test "shellcheck finds nothing wrong with the shell scripts" {
-	local scripts=("$ROOT/tests/run" "$ROOT/tests/install-tools" "$ROOT"/tests/*.bash "$ROOT"/tests/*.bats
-		"$ROOT/contrib/completion/proxyd.bash")
-	[ ! -e "$ROOT/.ci/run" ] || scripts+=("$ROOT/.ci/run")
+	local scripts=("$ROOT"/tests/{run,install-tools,torture,bench/run,bench/install-peers} "$ROOT"/tests/*.bash
+		"$ROOT"/tests/*.bats "$ROOT/contrib/completion/proxyd.bash" "$ROOT/.ci/run")
 	shellcheck --severity=warning --exclude=SC2034,SC2154 "${scripts[@]}"
 }
