@@ -25,7 +25,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 
-enum { ROUNDS = 4, FREE_RINGS_MAX = 64, DRAIN_POLL = 5, DRAIN_POLL_MAX = 1000 };
+enum { ROUNDS = 4, FREE_BYTES_MAX = 1024 * 1024, DRAIN_POLL = 5, DRAIN_POLL_MAX = 1000 };
 
 /* ---- rings on loan ---- */
 
@@ -47,7 +47,7 @@ static void give_back(struct worker *w, struct ring *r)
 {
 	if (r->memory == NULL)
 		return;
-	if (w->free_ring_count < FREE_RINGS_MAX) {
+	if (w->free_ring_count < FREE_BYTES_MAX / w->config->buffer_size) {
 		*(void **)(void *)r->memory = w->free_rings;
 		w->free_rings = r->memory;
 		w->free_ring_count++;
@@ -65,13 +65,18 @@ void forward_stop(struct conn *c)
 
 /* ---- one direction ---- */
 
-static void watch_silence(struct conn *c);
+static void restart_silence(struct conn *c);
 
-/* Keeps the error that tells most: EPIPE only says that there was one before, or a regular end. */
-static void note(struct end *e, int error)
+/*
+ * Keeps the error that tells most: EPIPE only says that there was one before, or a regular end.  After an end of stream
+ * any error says no more than that.
+ */
+static void note(struct conn *c, int s, int error)
 {
+	struct end *e = &c->end[s];
+
 	if (e->error == 0 || e->error == EPIPE)
-		e->error = error;
+		e->error = c->flow[s].state == FLOW_OPEN ? error : EPIPE;
 }
 
 static uint32_t room(const struct flow *f)
@@ -98,10 +103,9 @@ static bool fill(struct conn *c, int s)
 	if (n < 0 && errno == EAGAIN)
 		return false;
 	if (n < 0)
-		note(&c->end[s], errno);
+		note(c, s, errno);
 	f->state = FLOW_ENDED;
-	c->since = c->worker->loop.now;
-	watch_silence(c);
+	restart_silence(c);
 	return false;
 }
 
@@ -118,7 +122,7 @@ static bool drain(struct conn *c, int s)
 			if (errno == EINTR)
 				continue;
 			if (errno != EAGAIN)
-				note(&c->end[!s], errno);
+				note(c, !s, errno);
 			return false;
 		}
 		ring_take(&f->ring, (uint32_t)n);
@@ -175,15 +179,24 @@ static bool is_unsent(const struct end *e)
 	return !e->is_unix && e->error == 0 && ioctl(e->watch.fd, TIOCOUTQ, &queued) == 0 && queued > 0;
 }
 
+/* How long no byte may move. */
+static uint64_t silence_limit(const struct conn *c)
+{
+	const struct config *k = c->worker->config;
+	bool is_half = c->flow[CLIENT].state != FLOW_OPEN || c->flow[TARGET].state != FLOW_OPEN;
+
+	return is_half && k->half_close_timeout < k->idle_timeout ? k->half_close_timeout : k->idle_timeout;
+}
+
 static void poll_drain(struct timer *t)
 {
 	struct conn *c = container_of(t, struct conn, timer);
 	struct loop *l = &c->worker->loop;
-	uint64_t idle = c->worker->config->idle_timeout;
+	uint64_t limit = silence_limit(c);
 
 	if (!is_unsent(&c->end[CLIENT]) && !is_unsent(&c->end[TARGET])) {
 		conn_close(c, CONN_WHY_RESET);
-	} else if (idle != SPAN_INFINITY && l->now - c->since >= idle) {
+	} else if (limit != SPAN_INFINITY && l->now - c->since >= limit) {
 		conn_close(c, CONN_WHY_TIMEOUT);
 	} else {
 		c->backoff = c->backoff * 2 > DRAIN_POLL_MAX ? DRAIN_POLL_MAX : c->backoff * 2;
@@ -211,6 +224,7 @@ static void settle_flow(struct conn *c, int s)
 	if (to->error != 0 && f->state != FLOW_SHUT) {
 		give_back(c->worker, &f->ring);
 		f->state = FLOW_SHUT;
+		restart_silence(c);
 	}
 	if (f->state != FLOW_ENDED || f->ring.memory != NULL)
 		return;
@@ -247,7 +261,7 @@ static void handle(struct conn *c, int s, uint32_t events)
 		e->hung = true;
 		/* This takes the error away from the next read, which then gives what is left and after it 0. */
 		if (getsockopt(e->watch.fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error != 0)
-			note(e, error);
+			note(c, s, error);
 	}
 	if (c->state == CONN_DRAIN) {
 		poll_drain(&c->timer);
@@ -275,15 +289,19 @@ static void handle_target(struct watch *w, uint32_t events)
 /* One timer for both kinds of silence: when it fires it looks how long that has lasted, so bytes never touch it. */
 static void watch_silence(struct conn *c)
 {
-	const struct config *k = c->worker->config;
-	bool is_half = c->flow[CLIENT].state != FLOW_OPEN || c->flow[TARGET].state != FLOW_OPEN;
-	uint64_t limit = is_half && k->half_close_timeout < k->idle_timeout ? k->half_close_timeout : k->idle_timeout;
-	uint64_t silent = c->worker->loop.now - c->since;
+	uint64_t limit = silence_limit(c), silent = c->worker->loop.now - c->since;
 
 	if (limit != SPAN_INFINITY && silent >= limit)
 		conn_close(c, CONN_WHY_TIMEOUT);
 	else
 		loop_after(&c->worker->loop, &c->timer, limit == SPAN_INFINITY ? limit : limit - silent);
+}
+
+/* Now that a direction has ended the limit may be shorter; it counts from here. */
+static void restart_silence(struct conn *c)
+{
+	c->since = c->worker->loop.now;
+	watch_silence(c);
 }
 
 static void silence(struct timer *t)

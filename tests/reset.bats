@@ -170,3 +170,18 @@ stay() {
 @test "unix to unix: what a client sent that closed while the backlog was full is delivered" { stay unix unix 1 close; }
 @test "TCP to TCP: what a client sent that closed while the backlog was full is delivered" { stay tcp tcp 2 close; }
 @test "unix to TCP: what a client sent that closed while the backlog was full is delivered" { stay unix tcp 2 close; }
+
+# The daemon has read the end by then, and still owes what came before it: its ring is larger than all of that.
+@test "a server that ended its stream and then leaves bytes unread has ended it, however late the client reads" {
+	backend "$T/back" expect:1:5 send:2:12M shut "touch:$T/shut" "until:$T/stalled" close
+	start tcp4 -- --buffer-size=16M "$BACK"
+	run_bg "$B/peer" -t 20 connect "${ADDR[0]}" rcvbuf:8192 send:1:5 send:3:5 "until:$T/left" expectall:2
+	local client=$PID
+	wait_for test -e "$T/shut"
+	wait_for is_resting
+	: >"$T/stalled"
+	ends "$BACKEND"
+	wait_for is_resting
+	: >"$T/left"
+	ends "$client"
+}

@@ -70,6 +70,16 @@ load late
 	finished "$BACKEND"
 }
 
+@test "it does so when a direction ended by a reset and the other side is stuck" {
+	backend 127.0.0.1:0 "until:$T/go" expectclosed:1
+	start tcp4 -- --half-close-timeout=700ms "$BACK"
+	client it "${ADDR[0]}" fill:1 rst
+	finished "$CLIENT"
+	wait_for status_is NOW 0
+	touch "$T/go"
+	finished "$BACKEND"
+}
+
 @test "it does so when the target ended, too" {
 	backend 127.0.0.1:0 send:2:100 "touch:$T/half" shut reset "touch:$T/end"
 	start tcp4 -- --half-close-timeout=600ms "$BACK"
