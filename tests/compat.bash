@@ -46,14 +46,6 @@ both_fail() {
 	done
 }
 
-# no COMMAND...: it does not succeed, which a bare ! would not tell bats.
-no() {
-	if "$@"; then
-		echo "this should not be so: $*" >&2
-		return 1
-	fi
-}
-
 # is ACTUAL EXPECTED
 is() {
 	[ "$1" = "$2" ] || { printf 'should be: %s\n       is: %s\n' "$2" "$1" >&2; return 1; }
@@ -83,15 +75,6 @@ hold() {
 		wait_for test -e "$up" || return 1
 	done
 }
-
-# stop: ends the daemon that start began.
-stop() {
-	kill -TERM "$PROXY"
-	wait_for gone "$PROXY"
-}
-
-# Milliseconds since some time.
-now_ms() { local now=${EPOCHREALTIME/[.,]/}; echo "${now%???}"; }
 
 # bytes N: a word of N letters.
 bytes() { printf "%0$1d" 0 | tr 0 a; }

@@ -5,14 +5,6 @@ load lib
 
 export MAKEFLAGS='' MFLAGS='' MAKELEVEL=''
 
-# no COMMAND...: it does not succeed, which a bare ! would not tell bats.
-no() {
-	if "$@"; then
-		echo "this should not be so: $*" >&2
-		return 1
-	fi
-}
-
 # between LOW N HIGH
 between() {
 	if [ "$2" -lt "$1" ] || [ "$2" -gt "$3" ]; then
@@ -21,18 +13,8 @@ between() {
 	fi
 }
 
-# Milliseconds since some time.
-now_ms() { local now=${EPOCHREALTIME/[.,]/}; echo "${now%???}"; }
-
 # pause MS: nothing but time passes, because the test is about time.
 pause() { sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"; }
-
-# Microseconds of CPU that a process has used: much finer than the ticks of /proc/PID/stat.
-cpu_us() {
-	local all=0 used
-	while read -r used _; do all=$((all + used)); done < <(cat "/proc/$1/task/"*/schedstat)
-	echo $((all / 1000))
-}
 
 # calm PID [SECONDS]: it uses less than 20 ms of CPU in 2 s, or less in less.
 calm() {
@@ -104,12 +86,6 @@ finished() {
 	patiently gone "$1" && ends "$1" || rc=$?
 	[ "$rc" = 0 ] || { echo "process $1 ended with $rc" >&2; cat "$T"/clients "$T"/*.err "$T"/log* >&2 || :; }
 	return "$rc"
-}
-
-# stop: ends $PROXY.
-stop() {
-	kill "$PROXY"
-	wait_for gone "$PROXY"
 }
 
 # aside: $PROXY is left to itself, and the next start may come; its log is in $T/log.NAME.

@@ -99,11 +99,37 @@ ends() {
 	return "$rc"
 }
 
-# Milliseconds of CPU a process has used.
-cpu_ms() {
-	local stat
-	stat=$(sed 's/.*) //' "/proc/$1/stat")
+# stop: ends the daemon that start began.
+stop() {
+	kill -TERM "$PROXY"
+	wait_for gone "$PROXY"
+}
+
+# no COMMAND...: it does not succeed, which a bare ! would not tell bats.
+no() {
+	if "$@"; then
+		echo "this should not be so: $*" >&2
+		return 1
+	fi
+}
+
+# Milliseconds since some time.
+now_ms() { local now=${EPOCHREALTIME/[.,]/}; echo "${now%???}"; }
+
+# Microseconds of CPU that a process has used, from the scheduler where the kernel tells, or else in ticks; nothing if
+# there is no such process.
+cpu_us() {
+	local used sum=0 file stat
+	[ -d "/proc/$1" ] || return 0
+	if [ -r "/proc/$1/schedstat" ]; then
+		for file in "/proc/$1/task"/*/schedstat; do
+			if read -r used _ 2>/dev/null <"$file"; then sum=$((sum + used)); fi
+		done
+		echo $((sum / 1000))
+		return
+	fi
+	read -r stat <"/proc/$1/stat"
 	# shellcheck disable=SC2086
-	set -- $stat
-	echo $(((${12} + ${13}) * 1000 / $(getconf CLK_TCK)))
+	set -- ${stat##*) }
+	echo $(((${12} + ${13}) * 1000000 / $(getconf CLK_TCK)))
 }

@@ -140,16 +140,6 @@ halt() {
 is_halted() { state_is "$PROXY" T; }
 resume() { kill -CONT "$PROXY"; }
 
-# Microseconds of CPU that a process has used; nothing if there is no such process.
-cpu_us() {
-	local ns sum=0 file
-	[ -r "/proc/$1/schedstat" ] || { [ ! -d "/proc/$1" ] || echo $(($(cpu_ms "$1") * 1000)); return 0; }
-	for file in "/proc/$1/task"/*/schedstat; do
-		if read -r ns _ 2>/dev/null <"$file"; then sum=$((sum + ns)); fi
-	done
-	echo $((sum / 1000))
-}
-
 # Is the daemon built with AddressSanitizer?
 is_sanitized() { grep -qa __asan_init "$PROXYD"; }
 
