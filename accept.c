@@ -7,7 +7,7 @@
  *
  * Before each accept the spare descriptor must be in hand, so that a client that was let in can get its second
  * descriptor too (see loop.c).  A shortage ends when a connection does, or is looked at again after a second, because
- * it may be the whole system's.
+ * it may be the whole system's.  What becomes free is for the starved first, who are in but lack their second one.
  *
  * The idle exit looks into the backlog once more before it says yes.
  */
@@ -114,8 +114,9 @@ static void welcome(struct listener *l, int fd)
 {
 	struct worker *w = l->worker;
 
-	wheel_cancel(&w->loop.wheel, &w->idle_timer);
-	if (conn_new(w, fd, l->is_unix) < 0)
+	if (conn_new(w, fd, l->is_unix) == 0)
+		wheel_cancel(&w->loop.wheel, &w->idle_timer);
+	else
 		log_error("Failed to allocate a connection, closing it.");
 }
 
@@ -126,7 +127,7 @@ static bool take(struct listener *l)
 
 	if (wanted(w) == WATCH_AWAY)
 		return false;
-	if (!loop_keep_spare(&w->loop)) {
+	if (!list_is_empty(&w->starved) || !loop_keep_spare(&w->loop)) {
 		pause_accepting(w, EMFILE);
 		return false;
 	}
@@ -215,8 +216,18 @@ int accept_start(struct worker *w)
 	return update(w);
 }
 
-void accept_freed(struct worker *w)
+/* Each that ended left two descriptors: for those first who are in already. */
+static void feed_starved(struct worker *w, unsigned ended)
 {
+	unsigned n = 2 * ended;
+
+	for (struct list *l = w->starved.next; l != &w->starved && n > 0; l = l->next, n--)
+		loop_after(&w->loop, &container_of(l, struct conn, waiting)->timer, 0);
+}
+
+void accept_freed(struct worker *w, unsigned ended)
+{
+	feed_starved(w, ended);
 	if (w->is_short)
 		loop_after(&w->loop, &w->short_timer, 0);
 	update(w);

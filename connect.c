@@ -52,6 +52,14 @@ static void retry(struct timer *t)
 {
 	struct conn *c = container_of(t, struct conn, timer);
 
+	if (!list_is_empty(&c->waiting)) {
+		/* It was starved: nothing is wrong with the addresses. */
+		list_remove(&c->waiting);
+		c->attempt = 0;
+		c->end[TARGET].error = 0;
+		next_address(c);
+		return;
+	}
 	answer_unref(c->answer);
 	c->answer = NULL;
 	connect_start(c);
@@ -84,6 +92,8 @@ static void end_round(struct conn *c)
 	uint32_t dice = (uint32_t)(l->now + (unsigned)c->end[CLIENT].watch.fd) * 2654435761U >> 16;
 	uint64_t wait = c->backoff * 3 / 4 + dice % (c->backoff / 2 + 1);
 	c->state = CONN_BACKOFF;
+	if (error == EMFILE || error == ENFILE)
+		list_add(&c->worker->starved, &c->waiting);
 	c->timer.fire = retry;
 	loop_after(l, &c->timer, wait < limit - spent ? wait : limit - spent);
 }
@@ -114,15 +124,16 @@ static void reached(struct conn *c)
 static bool is_own_mirror(const struct conn *c)
 {
 	const struct address *target = &c->answer->address[c->attempt - 1];
-	struct address own = {.length = sizeof(own.un)};
+	struct address own = {.length = sizeof(own.un)}, peer = own;
+	int fd = c->end[TARGET].watch.fd;
 
-	if (c->end[TARGET].is_unix || getsockname(c->end[TARGET].watch.fd, &own.any, &own.length) < 0)
+	/* Both families have the port in the same place.  It differs but in the rarest case, and that needs a look. */
+	if (c->end[TARGET].is_unix || getsockname(fd, &own.any, &own.length) < 0 ||
+	    own.in4.sin_port != target->in4.sin_port || getpeername(fd, &peer.any, &peer.length) < 0)
 		return false;
 	if (own.any.sa_family == AF_INET)
-		return own.in4.sin_port == target->in4.sin_port &&
-		       own.in4.sin_addr.s_addr == target->in4.sin_addr.s_addr;
-	return own.in6.sin6_port == target->in6.sin6_port &&
-	       memcmp(&own.in6.sin6_addr, &target->in6.sin6_addr, sizeof(own.in6.sin6_addr)) == 0;
+		return own.in4.sin_addr.s_addr == peer.in4.sin_addr.s_addr;
+	return memcmp(&own.in6.sin6_addr, &peer.in6.sin6_addr, sizeof(own.in6.sin6_addr)) == 0;
 }
 
 static void connected(struct watch *w, uint32_t events)

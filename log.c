@@ -6,7 +6,7 @@
  * one to be served, because inetd hands it out as descriptors 0, 1 and 2: a line written there would end up in the
  * client's data, so it goes to /dev/log, as a datagram of the old format of RFC 3164, which leaves the time to the receiver.
  *
- * Level and outlet are the only mutable globals of the program: set once at start, before any thread.
+ * Level and outlet are globals of the whole program, set once at start, before any thread.
  */
 #include "proxyd.h"
 

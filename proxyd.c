@@ -30,6 +30,12 @@ struct service {
 
 /* ---- sockets ---- */
 
+static int not_received(int error)
+{
+	log_error("Failed to receive sockets from parent. %s", strerror(error));
+	return -error;
+}
+
 static int adopt(struct worker *w, int fd, const char *name, bool may_be_client)
 {
 	struct listener *l = &w->listeners[w->listener_count];
@@ -42,7 +48,7 @@ static int adopt(struct worker *w, int fd, const char *name, bool may_be_client)
 	}
 	int flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return -errno;
+		return not_received(errno);
 	l->watch.fd = fd;
 	l->name = name;
 	l->is_connected = kind == SOCKET_CONNECTED;
@@ -58,7 +64,7 @@ static int adopt_stdin(struct worker *w)
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0 || null < 0)
-		return -errno;
+		return not_received(errno);
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
 	if (is_shared)
@@ -81,10 +87,8 @@ static int take_sockets(struct worker *w, bool is_stdin_socket)
 		return r;
 	}
 	w->listeners = calloc((size_t)passed.count + c->listen_count + 1, sizeof(*w->listeners));
-	if (w->listeners == NULL) {
-		log_error("Failed to receive sockets from parent. %s", strerror(ENOMEM));
-		return -ENOMEM;
-	}
+	if (w->listeners == NULL)
+		return not_received(ENOMEM);
 	for (unsigned i = 0; i < (unsigned)passed.count + c->listen_count + 1; i++) {
 		w->listeners[i].worker = w;
 		w->listeners[i].watch = (struct watch){.fd = -1, .events = WATCH_AWAY};
@@ -227,6 +231,7 @@ static int init_worker(struct worker *w)
 
 	list_init(&w->live);
 	list_init(&w->dead);
+	list_init(&w->starved);
 	w->lookup = (struct lookup){.host = c->target.host, .service = c->target.service, .resolver = &w->resolver};
 	list_init(&w->lookup.waiting);
 	if (!c->target.is_name) {
@@ -236,7 +241,7 @@ static int init_worker(struct worker *w)
 		w->fixed->address[0] = c->target.address;
 	}
 	int r = loop_init(&w->loop);
-	return r < 0 ? r : resolve_init(&w->resolver, &w->loop);
+	return r < 0 ? r : resolve_init(&w->resolver, &w->loop, c->target.is_name);
 }
 
 static void announce(const struct worker *w)
@@ -301,6 +306,10 @@ int main(int argc, char **argv)
 	struct worker *w = &service.worker;
 	bool is_unix, is_stdin_socket = listenfds_kind(STDIN_FILENO, &is_unix) != SOCKET_OTHER;
 
+	/* Where the log goes nothing else may be opened; open(2) gives the lowest number that is free. */
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return EXIT_FAILURE;
 	log_open();
 	int status = options_parse(&service.config, argc, argv);
 	if (status == 0)
@@ -312,8 +321,9 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	for (;;) {
-		if (conn_reap(w) > 0)
-			accept_freed(w);
+		unsigned ended = conn_reap(w);
+		if (ended > 0)
+			accept_freed(w, ended);
 		if (w->is_finished)
 			break;
 		loop_turn(&w->loop);

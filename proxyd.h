@@ -126,7 +126,7 @@ enum { CLIENT, TARGET };
 /* One side of a connection. */
 struct end {
 	struct watch watch;
-	int error;  /* the errno that ended this side; 0: it lives.  Before CONN_FORWARD: why the last address failed */
+	int error;  /* the errno that ended this side; 0: it lives.  Before CONN_FORWARD: why the round failed */
 	bool hung;  /* epoll reported HUP or ERR: while nothing else is wanted it must be out of epoll, or the loop spins */
 	bool is_unix;
 };
@@ -146,7 +146,7 @@ struct flow {
 /* CONN_DRAIN: both directions are over, but the reset waits until the kernel has delivered what was written. */
 enum conn_state { CONN_RESOLVE, CONN_BACKOFF, CONN_CONNECT, CONN_FORWARD, CONN_DRAIN, CONN_DEAD };
 
-/* Why a connection ends; the order is that of the words in conn.c. */
+/* Why a connection ends: only DONE is an end of stream for both sides, all others are a reset. */
 enum conn_why { CONN_WHY_DONE, CONN_WHY_RESET, CONN_WHY_UNREACHED, CONN_WHY_LEFT, CONN_WHY_TIMEOUT, CONN_WHY_SHUTDOWN,
 	CONN_WHY_MEMORY };
 
@@ -160,13 +160,13 @@ struct answer {
 struct conn {
 	struct worker *worker;
 	struct list link;    /* in worker->live, or ->dead */
-	struct list waiting; /* in lookup->waiting while CONN_RESOLVE */
+	struct list waiting; /* in lookup->waiting while CONN_RESOLVE, in worker->starved while it lacks a descriptor */
 	struct end end[2];
 	struct flow flow[2];
 	struct timer timer; /* the only one: what it means is told by state */
 	enum conn_state state;
 	unsigned attempt;       /* index of the next address to try */
-	unsigned backoff;       /* the last wait between two rounds; 0: none yet */
+	unsigned backoff;       /* the last wait between two rounds, or between two looks in CONN_DRAIN; 0: none yet */
 	struct answer *answer;  /* addresses to try; NULL while none are wanted */
 	uint64_t since;         /* when the first attempt began; from CONN_FORWARD on when a byte last moved */
 };
@@ -218,6 +218,7 @@ struct worker {
 	struct listener *listeners;
 	unsigned listener_count;
 	struct list live, dead;
+	struct list starved; /* of conn.waiting: in CONN_BACKOFF because there was no descriptor, first come first served */
 	void *free_conns, *free_rings; /* stacks: the first word of each links to the next */
 	unsigned free_ring_count;
 	struct resolver resolver;
@@ -228,7 +229,7 @@ struct worker {
 	bool is_short;              /* descriptors ran out: accepting pauses until the timer or an ended connection */
 	bool is_stopping;           /* no more clients */
 	bool is_finished;           /* the loop may end */
-	struct timer short_timer;   /* ends the pause */
+	struct timer short_timer;   /* ends the pause, or tries to watch a listener again */
 	struct timer idle_timer;    /* --exit-idle-time= */
 	uint64_t refused_logged, short_logged; /* when the next such line may be written */
 };
@@ -398,10 +399,11 @@ bool loop_lend_spare(struct loop *l);
 
 /* ---- resolve.c: names to addresses, off the loop ------------------------------------------------------------- */
 
-int resolve_init(struct resolver *r, struct loop *l);
+/* is_needed: there will be names, so what takes descriptors is opened now, while there are some.  -errno. */
+int resolve_init(struct resolver *r, struct loop *l, bool is_needed);
 /*
  * Puts c->waiting on the list of lk; a lookup that is not running starts.  done() is called from the loop, never from
- * here.  -errno: no thread.  A connection that leaves takes itself off by list_remove(&c->waiting).
+ * here.  -errno: no thread, or no memory to watch it.  A connection that leaves takes itself off by list_remove(&c->waiting).
  */
 int resolve_ask(struct lookup *lk, struct conn *c);
 /* count addresses, all 0, with one reference; NULL: no memory. */
@@ -441,8 +443,8 @@ unsigned conn_close_all(struct worker *w);
 
 /* Puts the listeners into the loop and arms the idle exit. */
 int accept_start(struct worker *w);
-/* Places became free: listeners that were paused go on, and the idle exit is armed if nobody is left. */
-void accept_freed(struct worker *w);
+/* So many connections ended: who waits for a place goes on, and the idle exit is armed if nobody is left. */
+void accept_freed(struct worker *w, unsigned ended);
 /* No more clients. */
 void accept_stop(struct worker *w);
 

@@ -31,7 +31,7 @@
 #endif
 
 /* Name service modules of glibc take more stack than our own code would; musl's default is 128 KiB. */
-enum { STACK_SIZE = 256 * 1024, ADDRESSES_MAX = 64 };
+enum { UNSHARE_RANGE = 2 /* CLOSE_RANGE_UNSHARE of close_range(2) */, STACK_SIZE = 256 * 1024, ADDRESSES_MAX = 64 };
 
 struct answer *answer_new(unsigned count)
 {
@@ -62,7 +62,6 @@ static void look_up(struct lookup *lk)
 	unsigned count = 0;
 
 	lk->fresh = NULL;
-	errno = 0;
 	lk->error = getaddrinfo(lk->host, lk->service, &hints, &list);
 	if (lk->error != 0)
 		return;
@@ -116,11 +115,14 @@ static void own_descriptors(const struct resolver *r)
 	int low = r->asked_fd < r->watch.fd ? r->asked_fd : r->watch.fd;
 	int high = r->asked_fd + r->watch.fd - low;
 
-	if (unshare(CLONE_FILES) < 0)
-		return;
+	/* In one step if the kernel can, so that the sockets above are not copied even for a moment. */
+	if (syscall(SYS_close_range, high + 1, UINT_MAX, UNSHARE_RANGE) < 0) {
+		if (unshare(CLONE_FILES) < 0)
+			return;
+		close_all(high + 1, INT_MAX);
+	}
 	close_all(STDERR_FILENO + 1, low - 1);
 	close_all(low + 1, high - 1);
-	close_all(high + 1, INT_MAX);
 }
 
 static void *helper(void *arg)
@@ -184,28 +186,26 @@ static void answered(struct watch *w, uint32_t events)
 	}
 }
 
-int resolve_init(struct resolver *r, struct loop *l)
+int resolve_init(struct resolver *r, struct loop *l, bool is_needed)
 {
 	r->loop = l;
 	r->is_started = false;
-	r->asked_fd = -1;
+	r->asked_fd = is_needed ? eventfd(0, EFD_CLOEXEC) : -1;
 	r->asked = r->answered = NULL;
 	r->watch = (struct watch){.fd = -1, .events = WATCH_AWAY, .handle = answered};
+	if (is_needed) {
+		r->watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (r->asked_fd < 0 || r->watch.fd < 0)
+			return -errno;
+	}
 	return -pthread_mutex_init(&r->mutex, NULL);
 }
 
-/* What was opened stays open if the thread cannot be had: the next need tries again. */
 static int start(struct resolver *r)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 
-	if (r->asked_fd < 0)
-		r->asked_fd = eventfd(0, EFD_CLOEXEC);
-	if (r->watch.fd < 0)
-		r->watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (r->asked_fd < 0 || r->watch.fd < 0)
-		return -errno;
 	int e = -loop_watch(r->loop, &r->watch, EPOLLIN);
 	if (e == 0)
 		e = pthread_attr_init(&attr);

@@ -503,6 +503,22 @@ at_most() {
 	done
 }
 
+@test "where it was started without 0, 1 and 2, no line of the log gets into a connection" {
+	local limit
+	# So few descriptors that it has something to say; with one or the other the spare one is lent to a target.
+	for limit in 15 16; do
+		BACKEND_FLAGS='-j -n 20' backend 127.0.0.1:0 expect:1:1000 pause:50 send:2:1000 eof
+		rm -f "$T/addr"
+		run_bg "$B/activate" -f "$T/addr" -r "$limit" tcp4 -- \
+			sh -c 'exec <&- >&- 2>&-; exec "$0" "$@"' "$PROXYD" "$BACK" 2>"$T/log"
+		wait_for test -e "$T/addr"
+		mapfile -t ADDR <"$T/addr"
+		run_bg "$B/peer" -j -n 20 -t 20 connect "${ADDR[0]}" send:1:1000 expect:2:1000 shut eof
+		ends "$PID"
+		ends "$BACKEND"
+	done
+}
+
 @test "the watchdog of another process, or one without a sensible period, is not fed" {
 	local usec
 	sink

@@ -102,6 +102,14 @@ sweep() {
 	stop
 }
 
+@test "a client that could not be let in for want of memory does not keep the daemon from its idle exit" {
+	few
+	faulty malloc:ENOMEM:1+ tcp4 -- --exit-idle-time=700ms "$BACK"
+	clients 3 "${ADDR[0]}" closed
+	finished "$CLIENTS"
+	ends "$PROXY"
+}
+
 @test "memory that fails while the daemon starts ends it with a line that says so" {
 	local n=0
 	few

@@ -102,6 +102,23 @@ scarce() { start -r "$@"; }
 	[ "$TOTAL" = 40 ]
 }
 
+@test "who was let in comes before who is still outside, with a name as the target, too" {
+	local i pids=()
+	BACKEND_FLAGS="-j -n 2000 -t 40" backend "127.0.0.1:0" expect:1:100 pause:30 send:2:100 close
+	scarce 30 tcp4 -- "localhost:${BACK##*:}"
+	# Each client comes again as soon as it has its reply, so there is always somebody outside.
+	for ((i = 0; i < 30; i++)); do
+		run_bg again_and_again "${ADDR[0]}" 15
+		pids+=("$PID")
+	done
+	for i in "${pids[@]}"; do ends "$i"; done
+}
+# No client waits for more than 3 s.
+again_and_again() {
+	local i
+	for ((i = 0; i < $2; i++)); do "$B/peer" -t 3 connect "$1" send:1:100 expect:2:100 || return 1; done
+}
+
 @test "the service manager hears from it also while no descriptor is left" {
 	run_bg socat -u "UNIX-RECV:$T/manager" "OPEN:$T/heard,creat,append"
 	wait_for test -S "$T/manager"
