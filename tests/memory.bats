@@ -154,7 +154,7 @@ sweep() {
 	# What else the thread takes is opened at the start, and only for a name.
 	ARM='' faulty eventfd:EMFILE:1 tcp4 -- "localhost:${BACK##*:}"
 	no ends "$PROXY"
-	says "$T/log" '^Failed to set up the event loop: .*open files'
+	says "$T/log" '^Failed to set up the event loop: .*\(open files\|descriptors\)'
 	ARM='' faulty eventfd:EMFILE:1 tcp4 -- "$BACK"
 	"$B/peer" connect "${ADDR[0]}" "${TALK[@]}"
 	[ "$(hits)" = 0 ]
