@@ -171,12 +171,27 @@ uint32_t forward_mask(const struct conn *c, int s)
 	return mask == 0 && e->hung ? WATCH_AWAY : mask;
 }
 
-/* Bytes written to an end that its peer's kernel has not taken yet: SIOCOUTQ of tcp(7), by the name that libc has. */
-static bool is_unsent(const struct end *e)
+/* The error that waits in a socket, which takes it away from the next read; 0: none. */
+static int take_error(const struct end *e)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	return getsockopt(e->watch.fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : 0;
+}
+
+/*
+ * Bytes written to an end that its peer's kernel has not taken yet: SIOCOUTQ of tcp(7), by the name that libc has.  The
+ * queue stays as it is after a reset, and an end that has left epoll learns of that only here.
+ */
+static bool is_unsent(struct end *e)
 {
 	int queued = 0;
 
-	return !e->is_unix && e->error == 0 && ioctl(e->watch.fd, TIOCOUTQ, &queued) == 0 && queued > 0;
+	if (e->is_unix || e->error != 0)
+		return false;
+	e->error = take_error(e);
+	return e->error == 0 && ioctl(e->watch.fd, TIOCOUTQ, &queued) == 0 && queued > 0;
 }
 
 /* How long no byte may move. */
@@ -256,11 +271,10 @@ static void handle(struct conn *c, int s, uint32_t events)
 	struct end *e = &c->end[s];
 
 	if (events & (EPOLLERR | EPOLLHUP)) {
-		int error = 0;
-		socklen_t length = sizeof(error);
 		e->hung = true;
-		/* This takes the error away from the next read, which then gives what is left and after it 0. */
-		if (getsockopt(e->watch.fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error != 0)
+		/* The next read then gives what is left, and after it 0. */
+		int error = take_error(e);
+		if (error != 0)
 			note(c, s, error);
 	}
 	if (c->state == CONN_DRAIN) {

@@ -185,3 +185,22 @@ stay() {
 	: >"$T/left"
 	ends "$client"
 }
+
+# What was sent last waits in the kernel, and after the client's end of stream it is in epoll no longer.
+@test "a client that leaves bytes unread after both sides have ended is let go" {
+	backend "$T/back" expect:1:5 send:2:100K shut "until:$T/ended" close
+	start tcp4 -- "$BACK"
+	run_bg "$B/peer" -t 20 connect "${ADDR[0]}" rcvbuf:4096 send:1:5 send:3:5 \
+		"until:$T/closed" shut "touch:$T/shut" "until:$T/left" close
+	local client=$PID
+	wait_for is_resting
+	: >"$T/ended"
+	ends "$BACKEND"
+	: >"$T/closed"
+	wait_for test -e "$T/shut"
+	wait_for is_resting
+	: >"$T/left"
+	ends "$client"
+	# The listener is all that is left.
+	REST=1 freed
+}
